@@ -1,0 +1,1 @@
+"""Safe engine upgrades for SAM: event-sourced, resumable, reversible."""
